@@ -84,10 +84,10 @@ places at once as a tile has elements, over direct ones. Fitted to the convs in 
 VGG-16's last layers by rows seemed a quarter quicker than they are, and shards of few rows were computed by Winograd's
 algorithm where the direct one is as fast or faster."""
 
-SIX_CYCLES = {BLOCK: 1.09, 4: 1.03}
+SIX_CYCLES = {BLOCK: 1.12, 4: 1.03}
 """What a product costs in F(6×6, 3×3), over one in smaller tiles, by the floats of a vector. There are 21 % fewer of them
 than in F(4×4, 3×3), but a map of 56×56 takes tiles for 60×60, and V, M and U of 64 elements leave the second-level cache
-sooner. On a Zen 4, AVX-512 and AVX2, it took 0.88 to 0.94 of F(4×4, 3×3)'s time for VGG-16's 64→64@224, 64→128@112 and
+sooner. On a Zen 4, AVX-512 and AVX2, it took 0.88 to 0.96 of F(4×4, 3×3)'s time for VGG-16's 64→64@224, 64→128@112 and
 128→128@112, and 0.95 to 1.05 for 128→256@56, 256→256@56 and ResNet-50's 64→64@56. Nothing was measured where a core
 multiplies 32 floats per clock: there the rule does not take it. Nor on aarch64: llvm-mca knows no caches, so it is taken
 where its model says that it saves more than this."""

@@ -13,12 +13,13 @@ from fogconv.errors import GeometryError, KernelError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
-from fogconv.kernels.conv import direct, tiling
+from fogconv.kernels.conv import direct, tiling, winograd_passes
 from fogconv.kernels.conv.autotune import parse
 from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.select import candidates, choose, prepare_kernel
 from fogconv.kernels.conv.tuning_table import key
 from fogconv.kernels.conv.winograd import form_of
+from fogconv.kernels.conv.winograd_matrices import Form
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.scratch import Scratch
 from tests.kernels.algorithms import algorithms
@@ -266,6 +267,28 @@ def test_errors_against_float64_keep_their_bounds(word: str) -> None:
     check_errors(word)
 
 
+DISTRIBUTIONS = {
+    "normal": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "positive": lambda x: np.abs(x) + 1,
+    "smooth": lambda x: np.cumsum(np.cumsum(x, 2), 3) / x.shape[2],
+    "heavy": lambda x: x**5,
+}
+
+
+@pytest.mark.parametrize("inputs", DISTRIBUTIONS)
+@pytest.mark.parametrize("isa", [host_isa(), NEON], ids=lambda isa: isa.name)
+def test_large_tiles_keep_their_bound_whatever_the_inputs(isa: Isa, inputs: str) -> None:
+    """Errors grow with the channels: maps that F(6×6, 3×3) is taken for have at most 256."""
+    spec = ConvSpec(256, 16, 56, 56, (3, 3), (1, 1), P1)
+    x, weight, bias = sample(spec)
+    x = DISTRIBUTIONS[inputs](x)
+    kernel = prepare_kernel("winograd6", spec, isa, weight, bias, None, Scratch())
+    out = Blocked.empty(*spec.output_shape)
+    kernel.bind(pack(x, kernel.wanted_margin), out, None, 0, 1)()
+    assert error(unpack(out), reference.conv2d(x, weight, bias, spec)) <= WINOGRAD6
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("word", ALL_LAYERS)
 def test_errors_against_float64_keep_their_bounds_at_full_size(word: str) -> None:
@@ -284,6 +307,20 @@ def test_threads_and_margins_do_not_change_a_single_bit(algorithm: str) -> None:
             prepared.run(pack(x, margin), out)
             results.append(unpack(out))
     assert all(np.array_equal(results[0], other) for other in results)
+
+
+def test_tiles_on_the_stack_and_in_registers_give_the_same_bits() -> None:
+    """F(4×4, 3×3)'s are on the stack with 16 registers only. With whole blocks of channels the products are the same."""
+    spec, form = ConvSpec(32, 32, 15, 13, (3, 3), (1, 1), P1), Form((4, 4), (3, 3))
+    x, weight, bias = sample(spec)
+    assert [winograd_passes.pays(form, isa) for isa in (AVX2, NEON)] == [True, False]
+    results = []
+    for isa in (AVX2, NEON):
+        kernel = prepare_kernel("winograd4", spec, isa, weight, bias, "relu", Scratch())
+        out = Blocked.empty(*spec.output_shape)
+        kernel.bind(pack(x, Margin(*P1)), out, None, 0, 1)()
+        results.append(unpack(out))
+    assert np.array_equal(*results)
 
 
 @settings(deadline=None, max_examples=30)
