@@ -5,7 +5,7 @@ condition                                             algorithm
 1 in and 1 out channel per group; or 2, 4, 8 of each  depthwise
 groups whose output channels split a block of 16      grouped
 5×5, 1×3 … 7×1, stride 1, one group                   direct, winograd2 or winograd4: the cheapest by `cycles`
-3×3, stride 1, one group                              the same, or winograd6 where there are at least 42 tiles of 6×6
+3×3, stride 1, one group                              the same, or winograd6 where there are at least 64 tiles of 6×6
 anything else, and all that is "strict"               direct
 16 bits: where floats are linear or direct            half: direct, from weights of 16 bits
 

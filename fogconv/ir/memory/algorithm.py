@@ -101,6 +101,10 @@ WINOGRAD = {"winograd2": 2, "winograd4": 4, "winograd6": 6}
 SIX, SIX_KERNEL = 6, (3, 3)
 """F(6×6, 3×3): its only kernel. Larger ones would need 100 elements per tile and more."""
 
+FEWEST_SIX_TILES = 64
+"""The least number of its tiles, those of a map of 48×48: U takes 1.8 times the memory of F(4×4, 3×3)'s. Measured were maps
+of 56×56 and more, and 24 of 112 rows of 112, which are 76 tiles."""
+
 SCRATCH_BYTES = 768 * 1024
 """Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
 
@@ -186,10 +190,9 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
 
 
 def _large(spec: ConvSpec) -> bool:
-    """Whether F(6×6, 3×3) may pay: U takes 1.8 times the memory of F(4×4, 3×3)'s, and fewer tiles than this read it for less
-    than one set."""
+    """Whether F(6×6, 3×3) may pay."""
     outputs = winograd_outputs(spec, SIX)
-    return outputs is not None and spec.batch * math.prod(winograd_tiles(spec, outputs)) >= LEAST_LARGE_TILES
+    return outputs is not None and spec.batch * math.prod(winograd_tiles(spec, outputs)) >= FEWEST_SIX_TILES
 
 
 def _by_shorts(spec: ConvSpec, lanes: int) -> bool:
