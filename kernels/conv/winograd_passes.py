@@ -1,9 +1,9 @@
 """Winograd's transforms in two passes, for tiles that are much too large for the registers: columns, then rows.
 
 Between the passes a tile lies on the stack, 4 KB for F(6×6, 3×3), which stays in the first-level cache. Given such a tile as
-one sequence of instructions, LLVM moved more to the stack and back: F(6×6, 3×3)'s outputs took 1.8 times as long on AVX-512
-and 1.5 times on AVX2, its inputs 1.1 times. F(4×4, 3×3)'s 36 values are better left to it with 32 registers, and not with
-16. Numbers are summed in the same order both ways: results are equal to the last bit.
+one sequence of instructions, LLVM moved more to the stack and back: F(6×6, 3×3)'s outputs took 1.6 to 1.9 times as long on
+AVX-512 and 1.5 times on AVX2, its inputs 1.1 times. F(4×4, 3×3)'s 36 values are better left to it with 32 registers, and not
+with 16. Numbers are summed in the same order both ways: results are equal to the last bit.
 """
 
 from __future__ import annotations
