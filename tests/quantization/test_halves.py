@@ -17,7 +17,7 @@ from fogconv.ir import steps as ir
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.layers import Conv, Tensor
+from fogconv.ir.layers import Add, Conv, Tensor
 from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.memory.sharing import buffer_bytes
@@ -113,14 +113,15 @@ def test_one_group_of_a_depthwise_conv_may_be_alone_on_a_rank(half: Half) -> Non
 
 
 def depthwise_of(channels: int, half: Half) -> LayerGraph:
-    """A 1×1 conv and two depthwise ones."""
+    """A 1×1 conv and two depthwise ones, and a sum with what the first of them reads: so that is of 16 bits."""
     rng, size = np.random.default_rng(5), (1, channels, 8, 8)
-    tensors = tuple(Tensor(name, *size) for name in ("x", "a", "b", "y"))
+    tensors = tuple(Tensor(name, *size) for name in ("x", "a", "b", "c", "y"))
     each = ConvSpec(channels, channels, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=channels)
     specs = (ConvSpec(channels, channels, 8, 8, (1, 1)), each, each)
-    layers = tuple(Conv(f"conv{at}", at, at + 1, spec, f"w{at}") for at, spec in enumerate(specs))
+    convs = [Conv(f"conv{at}", at, at + 1, spec, f"w{at}") for at, spec in enumerate(specs)]
+    layers = (*convs, Add("sum", (3, 1), 4))
     weights = {f"w{at}": rng.standard_normal(spec.weight_shape, np.float32) for at, spec in enumerate(specs)}
-    graph = LayerGraph.single("depthwise", tensors, layers, 0, 3, size, weights)
+    graph = LayerGraph.single("depthwise", tensors, layers, 0, 4, size, weights)
     return in_precision(graph, half, None)
 
 
