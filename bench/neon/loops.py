@@ -16,7 +16,8 @@ from fogconv.kernels.codegen.tile.tile import make_tile
 from fogconv.kernels.conv import depthwise, linear
 from fogconv.kernels.conv.half_tile import LANES, PIXELS, HalfTile, emit_half_tile
 from fogconv.kernels.conv.tiling import largest_tile
-from fogconv.kernels.conv.winograd_transforms import Form, emit_input, emit_output
+from fogconv.kernels.conv.winograd_matrices import Form
+from fogconv.kernels.conv.winograd_transforms import emit_input, emit_output
 from fogconv.kernels.quantized.arithmetic import WORD, Dots, Product, Result, tile_isa
 
 FIELDS_AT, ARRAYS_AT = 1 << 32, 1 << 33
@@ -137,7 +138,7 @@ class Transform:
 
 def transforms(element: Element = "fp32") -> Iterator[Transform]:
     """Those of 3×3 kernels from and to maps of an element, outputs with ReLU. In the record are those of fp32."""
-    for m in (2, 4):
+    for m in (2, 4, 6):
         form, far, all_there = Form((m, m), (3, 3)), 1 << 14, 99
         into = (ARRAYS_AT, FAR, all_there, all_there, ARRAYS_AT + FAR, far)
         arrays = [ARRAYS_AT + FAR * (2 + number) for number in range(3)]

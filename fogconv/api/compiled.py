@@ -112,9 +112,9 @@ def compile(
     rates. Plan options are ``options`` or its fields as keywords (``scheme="rows", wire="fp16"``); ``run`` are the options
     for losses and, for a cluster that is opened here, for the connection. A ``.pt2`` file that would run code when it is
     loaded is refused, unless ``trust`` says that you know its maker. ``precision`` is "fp32" (the model as it is), "fp16"
-    or "bf16" (rounded to 16 bits), "int8" or "auto"; for these a model in fp32 is quantised with the inputs ``calibrate``,
-    each like ``example``. Raises InputError,
-    ModelError, PlannerError, ClusterError.
+    or "bf16" (rounded to 16 bits), "int8" or "auto"; for these two a model in fp32 is quantised with the inputs
+    ``calibrate``, each like ``example``. For such inputs weights of 16 bits are rounded, where there are any. Raises
+    InputError, ModelError, PlannerError, ClusterError.
     """
     choices = options_of(options, keywords)
     graph = graph_of(model, example=example, weights=weights, size=size, trust=trust)

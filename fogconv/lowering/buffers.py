@@ -19,8 +19,8 @@ from fogconv.ir.layout import Layout
 from fogconv.ir.steps import Buffer
 
 WINOGRAD_SLACK = 3
-"""Rows and columns beyond the image that the tiles of F(4×4,3×3) reach into; with them in the margin, no tile needs
-special code."""
+"""Rows and columns beyond the image that the tiles of F(4×4, 3×3) reach into; with them in the margin, none of these needs
+special code. F(6×6, 3×3)'s reach up to two further: those at the lower and the right edge look where the map ends."""
 
 
 @dataclass(frozen=True, slots=True)

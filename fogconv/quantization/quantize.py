@@ -112,7 +112,7 @@ def quantized(
     biases = {
         layer.name: corrected_bias(
             plain.weights[layer.weight],
-            integers[layer.name],
+            integers[layer.name].reals,
             None if layer.bias is None else plain.weights[layer.bias],
             seen.means[layer.source],
         )

@@ -1,4 +1,5 @@
-"""Weights: int8 numbers with one scale per output channel, and biases that make up for what rounding moved.
+"""Weights: int8 numbers with one scale per output channel, or numbers of 16 bits; and biases that make up for what rounding
+moved.
 
 The error of a conv's output is what the errors of its weights add up to over a patch of its input. Neighbouring inputs are
 alike, so errors of opposite sign cancel. After each weight is rounded, those that follow are moved by what takes back most
@@ -10,6 +11,9 @@ After Frantar et al. 2022, "GPTQ: Accurate post-training quantization for genera
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -17,6 +21,8 @@ from numpy.typing import NDArray
 from fogconv.frontend.quantized.integers import Integers
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.precision.elements import Half
+from fogconv.ir.precision.halves import LARGEST, floats, rounded
 
 MOST_INPUTS = 2560
 """Of one output: the products of all pairs of more take too much memory and time."""
@@ -29,6 +35,9 @@ CUTS = np.linspace(0.7, 1.0, 16)
 """Shares of a channel's greatest weight that are tried as its range."""
 MOST_BIAS = 2.0**26
 """Of a bias in steps, so that sums with it do not leave 32 bits."""
+
+Nearest = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""(f, n) of reals → the nearest that can be kept."""
 
 Products = NDArray[np.float32]
 """(groups, n, n): the sums, over patches of inputs, of the products of each two of the n that one output reads."""
@@ -55,13 +64,14 @@ def _rounded(rows: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[
     return np.clip(np.rint(rows / scales[:, None]), -MOST, MOST)
 
 
-def corrected_bias(weight: Array, integers: Integers, bias: Array | None, means: NDArray[np.float64]) -> Array:
-    """The bias (f,), less what the rounding of the weights adds on average, where the input's channels have these means.
+def corrected_bias(weight: Array, reals: Array, bias: Array | None, means: NDArray[np.float64]) -> Array:
+    """The bias (f,), less what rounding the weights to ``reals`` adds on average, where the input's channels have these
+    ``means``.
 
     After Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction", arXiv 1906.04721;
     with means of real inputs. Padding is left out of account.
     """
-    error = (integers.reals.astype(np.float64) - weight).sum(axis=(2, 3))  # (f, c/g)
+    error = (reals.astype(np.float64) - weight).sum(axis=(2, 3))  # (f, c/g)
     f, per_group = error.shape
     groups = len(means) // per_group
     each = means.reshape(groups, per_group)[np.arange(f) // (f // groups)]
@@ -94,29 +104,48 @@ def products(spec: ConvSpec, x: Array) -> Products:
 
 def rounded_together(weight: Array, integers: Integers, seen: Products) -> Integers:
     """The weight (f, c/g, K_h, K_w) rounded again, with the same scales."""
-    f, groups = len(weight), len(seen)
-    rows = weight.reshape(groups, f // groups, -1).astype(np.float64)
-    scales = integers.scales.astype(np.float64).reshape(groups, f // groups)
-    values = np.stack([_of_group(*each) for each in zip(rows, scales, seen, strict=True)])
-    return Integers(values.astype(np.int8).reshape(weight.shape), integers.scales)
+    rows = weight.reshape(len(seen), len(weight) // len(seen), -1).astype(np.float64)
+    scales = integers.scales.astype(np.float64).reshape(*rows.shape[:2])
+    steps = [_in_steps(*each) for each in zip(rows, scales, seen, strict=True)]
+    return Integers(np.stack(steps).astype(np.int8).reshape(weight.shape), integers.scales)
 
 
-def _of_group(rows: NDArray[np.float64], scales: NDArray[np.float64], seen: Products) -> NDArray[np.float64]:
-    """(f, n) in steps."""
+def _in_steps(rows: NDArray[np.float64], scales: NDArray[np.float64], seen: NDArray[np.float32]) -> NDArray[np.float64]:
+    def nearest(reals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _rounded(reals, scales) * scales[:, None]
+
+    return np.rint(_of_group(rows, seen, nearest) / scales[:, None])
+
+
+def halves_together(weight: Array, half: Half, seen: Products) -> NDArray[Any]:
+    """The weight (f, c/g, K_h, K_w) in 16 bits, as `fogconv.ir.precision.halves.rounded` gives it. What is moved stays
+    finite."""
+    most = LARGEST[half]
+
+    def nearest(reals: NDArray[np.float64]) -> NDArray[np.float64]:
+        return floats(rounded(np.clip(reals, -most, most).astype(np.float32), half)).astype(np.float64)
+
+    rows = weight.reshape(len(seen), len(weight) // len(seen), -1).astype(np.float64)
+    reals = np.stack([_of_group(own, each, nearest) for own, each in zip(rows, seen, strict=True)])
+    return rounded(reals.astype(np.float32).reshape(weight.shape), half)
+
+
+def _of_group(rows: NDArray[np.float64], seen: NDArray[np.float32], nearest: Nearest) -> NDArray[np.float64]:
+    """(f, n) of reals that ``nearest`` keeps."""
     squares = seen.astype(np.float64)
     mean = float(np.trace(squares)) / len(squares)
     if mean <= 0:
-        return _rounded(rows, scales)
+        return nearest(rows)
     # Inputs of large squares first: they have the most others left to make up for their errors.
     order = np.argsort(-np.diag(squares), kind="stable")
     squares = squares[np.ix_(order, order)]
     squares[np.diag_indices_from(squares)] += DAMPING * mean
     factor = np.linalg.cholesky(np.linalg.inv(squares)).T  # upper: what each error moves in those after it
-    left, steps = rows[:, order].copy(), np.empty_like(rows)
+    left, kept = rows[:, order].copy(), np.empty_like(rows)
     for at in range(len(squares)):
-        steps[:, at] = np.clip(np.rint(left[:, at] / scales), -MOST, MOST)
-        error = (left[:, at] - steps[:, at] * scales) / factor[at, at]
+        kept[:, at] = nearest(left[:, at : at + 1])[:, 0]
+        error = (left[:, at] - kept[:, at]) / factor[at, at]
         left[:, at + 1 :] -= error[:, None] * factor[at, at + 1 :]
-    found = np.empty_like(steps)
-    found[:, order] = steps
+    found = np.empty_like(kept)
+    found[:, order] = kept
     return found

@@ -80,6 +80,11 @@ STREAMED = 5
 """Frames of a stream that is simulated, in as many as are in flight."""
 
 
+def frames_of_stream(plan: Plan, each: int) -> int:
+    """How many frames tell a stream's rate, with so many in flight on each of its plans."""
+    return STREAMED * each * len(plan.lanes) + 1
+
+
 def streamed(graph: LayerGraph, plan: Plan, topology: Topology, *, in_flight: int | None = None) -> Plan:
     """The plan with its frames per second, where frames are streamed over it and the plans beside it: ``in_flight`` on each,
     or as many as the plan states."""
@@ -88,7 +93,7 @@ def streamed(graph: LayerGraph, plan: Plan, topology: Topology, *, in_flight: in
     timeline = simulate(
         first,
         topology,
-        inferences=STREAMED * each * len(plan.lanes) + 1,
+        inferences=frames_of_stream(plan, each),
         in_flight=each,
         beside=beside,
         keep_events=False,

@@ -205,10 +205,11 @@ def prepare_conv2d(
     bits the weights are float16, or uint16 for bf16, and stay so, but for depthwise and grouped convs; or they are float32.
 
     ``activation`` is None or a formula of one input (`fogconv.kernels.codegen.formulas`), with its numbers: "relu",
-    "leaky_relu(0.1)". ``precision`` "strict" allows direct kernels only; "fast" also Winograd's (errors below 5e-5 of the
-    largest output; an infinity in the input spoils a whole tile of outputs, and becomes NaN). Layers that never run at the
-    same time can share a ``scratch``: only one bound call of the pool may run at a time. ``algorithm`` forces one. Raises
-    KernelError for weights of another shape or type, an unknown activation, precision or algorithm.
+    "leaky_relu(0.1)". ``precision`` "strict" allows direct kernels only; "fast" also Winograd's (errors below 1e-4 of the
+    largest output, see `fogconv.kernels.conv.select`; an infinity in the input spoils a whole tile of outputs, and becomes
+    NaN). Layers that never run at the same time can share a ``scratch``: only one bound call of the pool may run at a time.
+    ``algorithm`` forces one. Raises KernelError for weights of another shape or type, an unknown activation, precision or
+    algorithm.
     """
     if spec.element not in ("fp32", *HALVES):
         raise KernelError(f"conv2d: maps of {spec.element} have kernels of their own")

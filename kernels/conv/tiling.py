@@ -35,7 +35,12 @@ HALF_RATE_VECTORS, HALF_RATE_CHANNELS = 3, 1024
 channels. Over the two vectors that the cost rule finds there, three take 1.2 % less time in 1×1 convs of up to 300 input
 channels (the geometric mean over 29 of four nets; 64×56×56→256 up to 8 %), 0 to 6 % less in 3×3 ones of stride 2: they read
 the input less often (Zen 4, the fastest of 40 runs in turns). With more channels they take 1 % more, and so does a first
-7×7. Four vectors take 1 % more than two."""
+7×7. Four vectors take 1 % more than two.
+
+What is left over the bound of one vector per clock does not come from the cut. Two groups of two vectors for three and one
+take as long (0.99 to 1.01 in nine 1×1 convs), and with weights and maps in large pages all of these take 1.03 to 1.06 clocks
+per vector. A part of the input channels at a time, so that the second-level cache holds a group's weights, can't gain: 3×3
+convs of stride 2 on 14×14 take 1.05 to 1.06 with 64, 128, 256 and 512 channels alike, whose groups have 111 to 885 KB."""
 
 
 @dataclass(frozen=True, slots=True)

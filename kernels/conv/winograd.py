@@ -1,4 +1,5 @@
-"""Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36.
+"""Winograd convolution: F(4×4, 3×3) has 36 products per 16 outputs instead of 144, F(2×2, 3×3) 16 per 4 instead of 36, and
+F(6×6, 3×3), for large maps, 64 per 36 instead of 324.
 
 Kernels of 5×5 and of 1×3 … 7×1 work the same way. For a set of tiles at a time, of any images: transform their inputs
 into V, multiply the matrices, one per element, with the micro-kernel of direct convolution (a tile takes the place of a
@@ -49,7 +50,8 @@ from fogconv.kernels.conv.direct import check_clamp, clamp_flags, lines_at_once
 from fogconv.kernels.conv.packed_weights import Channels
 from fogconv.kernels.conv.tile_walk import part
 from fogconv.kernels.conv.tiling import Pass, cut, plan_passes
-from fogconv.kernels.conv.winograd_transforms import Form, input_intrinsic, output_intrinsic, weight_matrices
+from fogconv.kernels.conv.winograd_matrices import Form, weight_matrices
+from fogconv.kernels.conv.winograd_transforms import input_intrinsic, output_intrinsic
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, SIGNATURE, Bound, Place, address_of, bind, place
 from fogconv.kernels.maps.scratch import Scratch
@@ -58,7 +60,7 @@ HEADER, BLOCK_NUMBERS, ITEM, TILE = 32, 10, 8, 2
 
 
 def form_of(spec: ConvSpec, m: int) -> Form | None:
-    """The form with m (2 or 4) outputs per transformed dimension; None where the shape forbids it."""
+    """The form with m (2, 4 or 6) outputs per transformed dimension; None where the shape forbids it."""
     outputs = winograd_outputs(spec, m)
     return None if outputs is None else Form(outputs, spec.kernel)
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels.codegen.isa import Isa, host_isa
 from fogconv.kernels.codegen.jit import jit
-from fogconv.kernels.conv.winograd_transforms import Form, filter_intrinsic, input_intrinsic, output_intrinsic
+from fogconv.kernels.conv.winograd_matrices import Form
+from fogconv.kernels.conv.winograd_transforms import filter_intrinsic, input_intrinsic, output_intrinsic
 from fogconv.kernels.gradient.tiles import weight_lanes, weight_tile
 from fogconv.kernels.maps.blocked import Blocked, Margin, aligned_zeros, blocks
 from fogconv.kernels.maps.bound import PIXEL, Bound, address_of, bind, place

@@ -22,6 +22,8 @@ from fogconv.errors import KernelError
 from fogconv.ir.arrays import Array
 from fogconv.ir.geometry import BLOCK, NARROW
 from fogconv.ir.memory.algorithm import blocks as blocks
+from fogconv.kernels.codegen.tile.fields import LINE
+from fogconv.kernels.maps.large_pages import large_pages
 
 
 class Margin(NamedTuple):
@@ -110,6 +112,9 @@ class Blocked:
 def aligned_zeros(shape: tuple[int, ...], alignment: int = 64, kind: DTypeLike = np.float32) -> NDArray[Any]:
     """An array of zeros, float32 by default, whose first element is aligned to ``alignment`` bytes."""
     size = math.prod(shape) * np.dtype(kind).itemsize
+    large = large_pages.zeros(size) if alignment <= LINE else None
+    if large is not None:
+        return large.view(kind).reshape(shape)
     raw = np.zeros(size + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + size].view(kind).reshape(shape)

@@ -84,7 +84,7 @@ def test_no_loop_takes_more_cycles_or_spills_than_recorded() -> None:
         assert not [one for one in figures[kind] if one["spills"] > spills[one["name"], one["cpu"]]]
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 4, 6])
 def test_the_rule_prices_transforms_as_the_model_does(m: int) -> None:
     # The rule counts in cycles of 16 products; a Cortex-A72 multiplies 4 floats per cycle, a Neoverse-N1 8.
     cycles = recorded_cycles(read_record())
@@ -94,7 +94,7 @@ def test_the_rule_prices_transforms_as_the_model_does(m: int) -> None:
         assert priced == pytest.approx(mean, rel=0.05)
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("m", [2, 4, 6])
 @pytest.mark.parametrize("cpu", BOARDS)
 @pytest.mark.parametrize(("half", "widen", "narrow"), [("fp16", "fcvtl", "fcvtn"), ("bf16", "shll", "ushr")])
 def test_winograds_transforms_widen_and_narrow_each_vector_once(

@@ -17,13 +17,14 @@ from fogconv.ir.precision.elements import HALVES, WEIGHTS_OF, Half
 from fogconv.ir.precision.halves import rounded
 from fogconv.kernels.codegen.isa import AVX2, NEON, Isa, host_isa
 from fogconv.kernels.conv import depthwise, direct, halves, winograd
-from fogconv.kernels.conv.select import candidates, prepare_kernel, reads_narrow
+from fogconv.kernels.conv.select import prepare_kernel, reads_narrow
 from fogconv.kernels.maps import blocked
 from fogconv.kernels.maps import scratch as scratches
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.halves import bind_narrow, bind_widen
 from fogconv.kernels.maps.scratch import Scratch
 from tests.kernels import guarded
+from tests.kernels.algorithms import algorithms
 
 P1 = (1, 1, 1, 1)
 
@@ -41,7 +42,7 @@ SPECS = (
 
 
 def run(spec: ConvSpec, isa: Isa) -> None:
-    for algorithm in candidates(spec, isa):
+    for algorithm in algorithms(spec, isa):
         weight, bias = guarded.filled(*spec.weight_shape), guarded.filled(spec.out_channels)
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
         kernel.warm(2)
@@ -59,7 +60,7 @@ def run(spec: ConvSpec, isa: Isa) -> None:
 
 def run_halves(spec: ConvSpec, isa: Isa, half: Half) -> None:
     spec, kind = replace(spec, element=half), np.dtype(WEIGHTS_OF[half])
-    for algorithm in candidates(spec, isa):
+    for algorithm in algorithms(spec, isa):
         weight, bias = rounded(guarded.filled(*spec.weight_shape), half), guarded.filled(spec.out_channels)
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, "relu", Scratch())
         kernel.warm(2)

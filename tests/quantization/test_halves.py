@@ -14,10 +14,11 @@ from fogconv.cluster.session.session import Session
 from fogconv.errors import InputError, ModelError
 from fogconv.hardware.topology import Topology
 from fogconv.ir import steps as ir
+from fogconv.ir.arrays import weight_key
 from fogconv.ir.geometry import ConvSpec
 from fogconv.ir.graph import LayerGraph
 from fogconv.ir.guard import Protection
-from fogconv.ir.layers import Conv, Tensor
+from fogconv.ir.layers import Add, Conv, Tensor
 from fogconv.ir.memory.algorithm import is_depthwise
 from fogconv.ir.memory.footprint import footprint
 from fogconv.ir.memory.sharing import buffer_bytes
@@ -33,7 +34,7 @@ from fogconv.runtime.engine import Engine
 from fogconv.runtime.run_options import RunOptions
 from tests.chains import chain
 from tests.cluster.fault_cluster import FaultCluster
-from tests.quantized_net import network, on_bytes, picture
+from tests.quantized_net import network, on_bytes, picture, pictures
 
 pytestmark = pytest.mark.alone
 
@@ -100,6 +101,48 @@ def test_depthwise_weights_and_what_the_first_conv_makes_for_them_stay_in_fp32(h
 
 
 @pytest.mark.parametrize("half", HALVES)
+def test_what_is_computed_for_depthwise_convs_alone_stays_in_fp32(half: Half) -> None:
+    """The second conv reads what the first one makes for it; the sum reads what the other conv makes, too."""
+    graph = depthwise_of(16, half)
+    elements = {tensor.name: tensor.precision.element for tensor in graph.tensors}
+    assert [elements[f"conv{at}"] for at in range(3)] == [half, "fp32", half]
+    assert [layer.spec.element for layer in graph.layers if isinstance(layer, Conv)] == [half, half, "fp32"]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_with_pictures_an_answer_is_nearer_to_the_one_in_fp32(half: Half) -> None:
+    """Weights of the same sizes, rounded so that errors cancel, under keys of their own; depthwise ones as they are."""
+    graph = in_precision(network(), half, pictures(8))
+    with fogconv.compile(graph, "inproc://0", topology=equal_ranks(1)) as engine:
+        found = [np.asarray(engine(picture(seed))) for seed in range(20, 28)]
+    exact = [answer(None, seed) for seed in range(20, 28)]
+    noise = [
+        sum(float(np.square(one - other).sum()) for one, other in zip(exact, each, strict=True))
+        for each in (found, [answer(half, seed) for seed in range(20, 28)])
+    ]
+    assert noise[0] < 0.7 * noise[1]
+    convs = {layer.name: layer for layer in graph.layers if isinstance(layer, Conv)}
+    for layer in halved(half).layers:
+        if isinstance(layer, Conv):
+            other, same = convs[layer.name], is_depthwise(layer.spec)
+            assert (other.weight == layer.weight, other.bias == layer.bias) == (same, same)
+            one, two = graph.weights[other.weight], halved(half).weights[layer.weight]
+            assert (one.dtype, one.shape) == (two.dtype, two.shape)
+            assert same or other.weight == weight_key(one)
+
+
+def test_pictures_that_can_not_be_measured_are_a_sentence() -> None:
+    with pytest.raises(InputError, match="not finite"):
+        in_precision(network(), "bf16", [[picture() * np.float32(np.nan)]])
+    weights = {key: each * np.float32(1e30) for key, each in network().weights.items()}
+    plain = network()
+    large = LayerGraph.single("large", plain.tensors, plain.layers, 0, plain.results[0], (1, 10), weights)
+    with pytest.raises(ModelError, match="values that are not finite; leave --calibrate out"):
+        in_precision(large, "bf16", pictures(1))
+    in_precision(large, "bf16", None)
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_one_group_of_a_depthwise_conv_may_be_alone_on_a_rank(half: Half) -> None:
     """Which is no depthwise conv any more: its weights are in fp32 all the same."""
     graph = depthwise_of(3, half)
@@ -113,14 +156,15 @@ def test_one_group_of_a_depthwise_conv_may_be_alone_on_a_rank(half: Half) -> Non
 
 
 def depthwise_of(channels: int, half: Half) -> LayerGraph:
-    """A 1×1 conv and two depthwise ones."""
+    """A 1×1 conv and two depthwise ones, and a sum with what the first of them reads: so that is of 16 bits."""
     rng, size = np.random.default_rng(5), (1, channels, 8, 8)
-    tensors = tuple(Tensor(name, *size) for name in ("x", "a", "b", "y"))
+    tensors = tuple(Tensor(name, *size) for name in ("x", "a", "b", "c", "y"))
     each = ConvSpec(channels, channels, 8, 8, (3, 3), padding=(1, 1, 1, 1), groups=channels)
     specs = (ConvSpec(channels, channels, 8, 8, (1, 1)), each, each)
-    layers = tuple(Conv(f"conv{at}", at, at + 1, spec, f"w{at}") for at, spec in enumerate(specs))
+    convs = [Conv(f"conv{at}", at, at + 1, spec, f"w{at}") for at, spec in enumerate(specs)]
+    layers = (*convs, Add("sum", (3, 1), 4))
     weights = {f"w{at}": rng.standard_normal(spec.weight_shape, np.float32) for at, spec in enumerate(specs)}
-    graph = LayerGraph.single("depthwise", tensors, layers, 0, 3, size, weights)
+    graph = LayerGraph.single("depthwise", tensors, layers, 0, 4, size, weights)
     return in_precision(graph, half, None)
 
 

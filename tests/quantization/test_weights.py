@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from fogconv.ir.geometry import ConvSpec
+from fogconv.ir.precision.elements import HALVES, Half
+from fogconv.ir.precision.halves import LARGEST, floats, rounded
 from fogconv.kernels.reference import conv2d
-from fogconv.quantization.weights import has_products, integers_of, products, rounded_together
+from fogconv.quantization.weights import (
+    corrected_bias,
+    halves_together,
+    has_products,
+    integers_of,
+    products,
+    rounded_together,
+)
 
 SPECS = (
     ConvSpec(12, 8, 11, 9, (3, 3), stride=(2, 1), padding=(1, 0, 1, 1)),
@@ -53,3 +62,38 @@ def test_layers_of_too_many_inputs_and_maps_of_zeros() -> None:
     plain = integers_of(weight, None, 1.0)
     nothing = products(spec, np.zeros(spec.input_shape, np.float32))
     assert np.array_equal(rounded_together(weight, plain, nothing).values, plain.values)
+
+
+def floats_of(values: np.ndarray, half: Half) -> np.ndarray:
+    return floats(rounded(values, half))
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_errors_of_weights_of_16_bits_cancel(spec: ConvSpec, half: Half) -> None:
+    weight = np.random.default_rng(1).standard_normal(spec.weight_shape, np.float32)
+    x, plain = alike(spec), floats_of(weight, half)
+    found = floats(halves_together(weight, half, products(spec, x)))
+    assert np.array_equal(floats_of(found, half), found)
+    errors = [np.square(conv2d(x, each - weight, None, spec)).sum() for each in (found, plain)]
+    assert errors[0] < (0.97 if spec.depthwise else 0.7) * errors[1]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_weights_that_are_moved_stay_finite(half: Half) -> None:
+    spec = SPECS[3]
+    signs = np.where(np.random.default_rng(3).random(spec.weight_shape) < 0.5, -1, 1).astype(np.float32)
+    weight = signs * np.float32(LARGEST[half])
+    found = floats(halves_together(weight * np.float32(0.9999), half, products(spec, alike(spec))))
+    assert np.isfinite(found).all() and np.isfinite(floats_of(weight, half)).all()
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_bias_makes_up_for_what_is_left_on_average(half: Half) -> None:
+    spec = SPECS[3]
+    weight, bias = (np.random.default_rng(4).standard_normal(size, np.float32) for size in (spec.weight_shape, 8))
+    x, reals = alike(spec), floats_of(weight, half)
+    moved = corrected_bias(weight, reals, bias, x.mean(axis=(0, 2, 3), dtype=np.float64))
+    exact = conv2d(x, weight, bias, spec).mean(axis=(0, 2, 3))
+    off = [np.abs(conv2d(x, reals, each, spec).mean(axis=(0, 2, 3)) - exact).max() for each in (moved, bias)]
+    assert off[0] < 1e-5 < off[1]

@@ -102,7 +102,7 @@ def quantize(
     with sentences("fogconv quantize"):
         if precision is not Precision.INT8:
             raise InputError(
-                f"no file is written in {precision.value}, which has nothing to calibrate: keep the model as it is, and add "
+                f"no file is written in {precision.value}, which needs none: keep the model as it is, and add "
                 f"--precision {precision.value} to `fogconv run`"
             )
         if not calibrate:

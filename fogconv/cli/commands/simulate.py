@@ -157,9 +157,13 @@ def simulate(
         ),
     ] = 0,
     inferences: Annotated[
-        int,
-        typer.Option(parser=number("count", table.INFERENCES), help="Number of inferences in all.", rich_help_panel=OUTPUT),
-    ] = 1,
+        int | None,
+        typer.Option(
+            parser=number("count", table.INFERENCES),
+            help="Number of inferences in all; by default 1, of a stream enough for its rate.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     in_flight: Annotated[
         int | None,
         typer.Option(
@@ -185,7 +189,7 @@ def simulate(
         from fogconv.quantization.precision import for_shapes
         from fogconv.simulation import simulator as simulation
         from fogconv.simulation.consumption import joules_per_inference
-        from fogconv.simulation.prediction import predicted
+        from fogconv.simulation.prediction import frames_of_stream, predicted
 
         options = plan_options(
             scheme,
@@ -242,11 +246,13 @@ def simulate(
             raise InputError(f"{plan} is for {kept.ranks} ranks; --workers {kept.ranks - 1} or more")
         chosen = make_plan(graph, topology, options) if kept is None else predicted(graph, kept, topology)
         programs, *beside = (lower(graph, lane).programs for lane in chosen.lanes)
+        on_each = in_flight or max(lane.in_flight for lane in chosen.lanes)
+        usual = frames_of_stream(chosen, on_each) if chosen.frames_per_s is not None else 1
         timeline = simulation.simulate(
             programs,
             topology,
-            inferences=inferences,
-            in_flight=in_flight or max(lane.in_flight for lane in chosen.lanes),
+            inferences=inferences or min(usual, int(table.INFERENCES.most)),
+            in_flight=on_each,
             beside=beside,
             disturbance=simulation.Disturbance(slow, jitter=jitter, seed=seed),
             access_points=points,
@@ -274,7 +280,7 @@ def _only_with_inferences(
     scheme: Scheme | None,
     plan: Path | None,
     wire: str,
-    inferences: int,
+    inferences: int | None,
     in_flight: int | None,
     trace: Path | None,
     options: PlanOptions,
@@ -284,7 +290,7 @@ def _only_with_inferences(
         f"--scheme {scheme}": scheme not in (None, Scheme.STAR),
         "--plan": plan is not None,
         f"--wire {wire}": wire != str(WIRE),
-        "--inferences": inferences > 1,
+        "--inferences": inferences is not None and inferences > 1,
         "--in-flight": in_flight is not None and in_flight > 1,
         "--trace": trace is not None,
         "--tiles": options.tiles is not None,
@@ -357,7 +363,7 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
         )
     )
     if len(timeline.latencies_s) > 1:
-        console.print(f"{answer['inferences_per_s']:.3g} inferences per second.")
+        console.print(f"{answer['inferences_per_s']:.3g} inferences per second; the megabytes are those of one.")
     if answer["predicted_frames_per_s"] is not None:
         rate, promised = answer["frames_per_s"], answer["predicted_frames_per_s"]
         console.print(f"A stream: {rate:.3g} frames per second once it flows; {promised:.3g} are predicted.")
@@ -371,7 +377,8 @@ def _show(answer: dict[str, Any], timeline: Timeline, hardware_text: str) -> Non
     rows = list(zip(answer["busy"], timeline.card_bytes, read, strict=False))
     shown = rows if len(rows) <= 12 else rows[:6]
     for rank, (busy, cards, disk) in enumerate(shown):
-        figures = [each / 1e6 for each in (*cards, *((disk,) if swaps else ()))]
+        sent = [each / len(timeline.latencies_s) for each in cards]
+        figures = [each / 1e6 for each in (*sent, *((disk,) if swaps else ()))]
         table.add_row(str(rank), f"{busy:.0%}", *(f"{figure:.2f}" for figure in figures))
     if swaps:
         console.print(Paragraph("read: weights that are swapped, from the disk, in each inference.", style="dim"))

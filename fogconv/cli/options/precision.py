@@ -20,8 +20,9 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="What is computed with: fp32, the model as it is, without any loss; fp16, bf16: maps and weights "
-        "rounded to 16 bits, sums in fp32 (bf16 loses more); int8: 8-bit maps and weights wherever that costs little "
-        "accuracy; auto: only where it costs next to none. int8 and auto need --calibrate for a model in fp32.",
+        "rounded to 16 bits, sums in fp32 (bf16 loses more; less with --calibrate); int8: 8-bit maps and weights wherever "
+        "that costs little accuracy; auto: only where it costs next to none. int8 and auto need --calibrate for a model in "
+        "fp32.",
         rich_help_panel=HOW,
     ),
 ]
@@ -38,7 +39,8 @@ CalibrateOption = Annotated[
     typer.Option(
         "--calibrate",
         parser=PICTURES,
-        help="Pictures, or a folder of them, with which to measure the values that 8 bits must hold; may be repeated.",
+        help="Pictures, or a folder of them, with which to measure the values that 8 bits must hold, and for which weights "
+        "of 16 bits are rounded; may be repeated.",
         rich_help_panel=HOW,
     ),
 ]

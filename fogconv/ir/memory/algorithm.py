@@ -69,7 +69,7 @@ HALF_RATE = 0.5
 """Of LINE_CYCLES, where a core multiplies 16 floats per clock instead of 32: its memory is no slower, but its products take
 twice as long. Without it a Zen 4 took up to twice the time for shards of 2 to 6 rows (tests/ir/memory/test_algorithm.py)."""
 
-TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4: (6.7, 5.3)}}
+TRANSFORM_CYCLES = {BLOCK: {2: (4.0, 3.0), 4: (4.0, 3.0), 6: (4.0, 3.0)}, 4: {2: (3.7, 3.1), 4: (6.7, 5.3), 6: (8.8, 7.7)}}
 """Per element and block of 16 channels: the input's transform, the output's, by the floats of a vector and by the outputs
 per transformed dimension. Vectors of 4 floats: means of a Cortex-A72 and a Neoverse-N1 (`python -m bench.neon`), whose
 registers do not hold F(4×4)'s tile. From fp16 an input's takes 1.3 times as long on both by the model: 3 % of a layer of 64
@@ -84,14 +84,35 @@ places at once as a tile has elements, over direct ones. Fitted to the convs in 
 VGG-16's last layers by rows seemed a quarter quicker than they are, and shards of few rows were computed by Winograd's
 algorithm where the direct one is as fast or faster."""
 
+SIX_CYCLES = {BLOCK: 1.12, 4: 1.03}
+"""What a product costs in F(6×6, 3×3), over one in smaller tiles, by the floats of a vector. There are 21 % fewer of them
+than in F(4×4, 3×3), but a map of 56×56 takes tiles for 60×60, and V, M and U of 64 elements leave the second-level cache
+sooner. On a Zen 4, AVX-512 and AVX2, it took 0.88 to 0.96 of F(4×4, 3×3)'s time for VGG-16's 64→64@224, 64→128@112 and
+128→128@112, and 0.95 to 1.05 for 128→256@56, 256→256@56 and ResNet-50's 64→64@56. Nothing was measured where a core
+multiplies 32 floats per clock: there the rule does not take it. Nor on aarch64: llvm-mca knows no caches, so it is taken
+where its model says that it saves more than this."""
+
 WINOGRAD_KERNELS = ((3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
 """7×7 is left out: it would need 100 elements per tile, and loses too many digits in two dimensions."""
+
+WINOGRAD = {"winograd2": 2, "winograd4": 4, "winograd6": 6}
+"""The outputs per transformed dimension."""
+
+SIX, SIX_KERNEL = 6, (3, 3)
+"""F(6×6, 3×3): its only kernel. Larger ones would need 100 elements per tile and more."""
+
+FEWEST_SIX_TILES = 64
+"""The least number of its tiles, those of a map of 48×48: U takes 1.8 times the memory of F(4×4, 3×3)'s. Measured were maps
+of 56×56 and more, and 24 of 112 rows of 112, which are 76 tiles."""
 
 SCRATCH_BYTES = 768 * 1024
 """Bytes of V and M together, when there are enough tiles: they stay in the second-level cache between the three steps."""
 
 LEAST_TILES = 56
 """The least number of tiles at a time, because all of U is read again for each set of tiles."""
+
+LARGE_TILE, LEAST_LARGE_TILES = 36, 42
+"""The same for tiles of more elements than the first number, which take more room in the cache."""
 
 
 def blocks(channels: int) -> int:
@@ -111,8 +132,9 @@ def is_depthwise(spec: ConvSpec, lanes: int = BLOCK) -> bool:
 
 
 def winograd_outputs(spec: ConvSpec, m: int) -> tuple[int, int] | None:
-    """Rows and columns of outputs per tile, with m (2 or 4) per transformed dimension; None where the shape forbids it."""
-    if spec.kernel not in WINOGRAD_KERNELS or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
+    """Rows and columns of outputs per tile, m (2, 4 or 6) per transformed dimension; None where the shape forbids it."""
+    kernels = (SIX_KERNEL,) if m == SIX else WINOGRAD_KERNELS
+    if spec.kernel not in kernels or spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.groups != 1:
         return None
     kh, kw = spec.kernel
     return m if kh > 1 else 1, m if kw > 1 else 1
@@ -163,8 +185,14 @@ def candidates(spec: ConvSpec, lanes: int = BLOCK) -> tuple[str, ...]:
         return ("grouped",)
     direct = HALF if half else "direct"
     if spec.in_channels >= FEWEST_CHANNELS and winograd_outputs(spec, 4):
-        return (direct, "winograd2", "winograd4")
+        return (direct, "winograd2", "winograd4", *(("winograd6",) if _large(spec) else ()))
     return (direct,)
+
+
+def _large(spec: ConvSpec) -> bool:
+    """Whether F(6×6, 3×3) may pay."""
+    outputs = winograd_outputs(spec, SIX)
+    return outputs is not None and spec.batch * math.prod(winograd_tiles(spec, outputs)) >= FEWEST_SIX_TILES
 
 
 def _by_shorts(spec: ConvSpec, lanes: int) -> bool:
@@ -187,6 +215,8 @@ def _by_few(spec: ConvSpec, lanes: int) -> bool:
 def cheapest(spec: ConvSpec, lanes: int = BLOCK, together: int = 1, *, half_rate: bool = False) -> str:
     """The name of the algorithm that the rule takes; see `cycles`."""
     possible = candidates(spec, lanes)
+    if lanes == BLOCK and not half_rate:
+        possible = tuple(name for name in possible if WINOGRAD.get(name) != SIX)
     if len(possible) == 1:
         return possible[0]
     return min(possible, key=lambda name: cycles(spec, name, lanes, together, half_rate=half_rate))
@@ -219,6 +249,8 @@ def cycles(spec: ConvSpec, algorithm: str, lanes: int = BLOCK, together: int = 1
     into, back = TRANSFORM_CYCLES.get(lanes, TRANSFORM_CYCLES[BLOCK])[max(outputs)]
     transforms = down * across * elements * (into * blocks(spec.in_channels) + back * blocks(spec.out_channels))
     product, read = WINOGRAD_CYCLES.get(lanes, WINOGRAD_CYCLES[BLOCK])
+    if max(outputs) == SIX:
+        product *= SIX_CYCLES.get(lanes, SIX_CYCLES[BLOCK])
     sets = _number_of_sets(spec, elements, spec.batch * down * across)
     reading = line * read * sets * _reading(elements * products) / spec.batch
     return product * down * across * elements * products + transforms + reading
@@ -290,12 +322,13 @@ def _number_of_sets(spec: ConvSpec, elements: int, tiles: int) -> int:
 def _most_tiles(spec: ConvSpec, elements: int) -> int:
     """In one set; half of it more where no second set follows."""
     per_tile = BYTES_PER_ELEMENT * elements * BLOCK * (blocks(spec.in_channels) + blocks(spec.out_channels))
-    return max(LEAST_TILES, SCRATCH_BYTES // per_tile // 14 * 14)
+    least = LEAST_TILES if elements <= LARGE_TILE else LEAST_LARGE_TILES
+    return max(least, SCRATCH_BYTES // per_tile // 14 * 14)
 
 
 def _outputs(spec: ConvSpec, algorithm: str) -> tuple[int, int] | None:
-    by_tiles = algorithm in ("winograd2", "winograd4", QUANTIZED_WINOGRAD)
-    return winograd_outputs(spec, int(algorithm[-1])) if by_tiles else None
+    m = 4 if algorithm == QUANTIZED_WINOGRAD else WINOGRAD.get(algorithm)
+    return None if m is None else winograd_outputs(spec, m)
 
 
 def _reading(lines: float) -> float:

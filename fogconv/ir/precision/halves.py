@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from fogconv.ir.precision.elements import Half
 
+LARGEST: dict[Half, float] = {"fp16": 65504.0, "bf16": (2 - 2.0**-7) * 2.0**127}
+"""The largest finite number."""
+
 
 def rounded(values: NDArray[np.float32], half: Half) -> NDArray[Any]:
     """The nearest numbers of 16 bits, as float16, or as uint16 for bf16."""

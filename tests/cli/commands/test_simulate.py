@@ -46,6 +46,16 @@ def test_a_shared_access_point_costs_time() -> None:
     assert radio["latency_s"] > 2 * cables["latency_s"]
 
 
+@pytest.mark.parametrize("wish", [("--scheme", "pipeline"), ("--scheme", "replicas"), ("--objective", "throughput")])
+def test_a_stream_is_simulated_with_its_frames_in_flight(wish: tuple[str, ...]) -> None:
+    """With one frame the rate was that of one picture at a time, beside a prediction of six times as many."""
+    found = answer(*SLOW, "-n", "3", *wish)
+    assert len(found["latencies_s"]) > found["workers"]
+    assert found["frames_per_s"] == pytest.approx(found["predicted_frames_per_s"], rel=0.02)
+    assert found["frames_per_s"] > 1.5 / found["alone_s"]
+    assert len(answer(*SLOW, "-n", "3", *wish, "--inferences", "2")["latencies_s"]) == 2
+
+
 def test_a_simulation_longer_than_its_clock_is_refused() -> None:
     found = call("vgg16", "--rate", "0.001", "--bandwidth", "1Gbit", "-n", "1", "--scheme", "local")
     assert found.exit_code == 2 and not found.stdout

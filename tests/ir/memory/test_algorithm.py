@@ -12,11 +12,13 @@ from fogconv.ir.geometry import BLOCK, ConvSpec
 from fogconv.ir.memory.algorithm import (
     HALF,
     TOGETHER,
+    candidates,
     cheapest,
     cycles,
     packed_bytes,
     scratch_elements,
     winograd_elements,
+    winograd_outputs,
     winograd_sets,
     winograd_tiles,
 )
@@ -103,6 +105,51 @@ def test_weights_are_read_again_for_each_set_of_tiles() -> None:
     rows, columns = winograd_tiles(two, outputs)
     assert winograd_sets(two, elements, rows * columns) == (56, 56, 56, 56)
     assert cycles(two, "winograd2") == pytest.approx(4 * cycles(one, "winograd2"))
+
+
+SIX_OVER_FOUR = {
+    (64, 64, 224, 224): (0.927, 0.897),
+    (64, 128, 112, 112): (0.928, 0.96),
+    (128, 128, 112, 112): (0.9, 0.948),
+    (32, 64, 147, 147): (0.982, 0.944),
+    (80, 192, 71, 71): (0.902, 0.896),
+    (128, 256, 56, 56): (1.052, 1.01),
+    (256, 256, 56, 56): (0.983, 0.98),
+    (64, 64, 56, 56): (0.996, 1.002),
+}
+"""(channels in, out, rows, columns of the output) → winograd6's time over winograd4's on a Zen 4, by AVX-512 and by AVX2:
+medians of pairs of calls in turns, beside other work. Whole layers of VGG-16, Inception v3 and ResNet-50."""
+
+
+@pytest.mark.parametrize("shape", SIX_OVER_FOUR, ids=str)
+def test_large_tiles_are_taken_where_they_were_faster_and_only_there(shape: tuple[int, int, int, int]) -> None:
+    for lanes, ratio in zip((BLOCK, 8), SIX_OVER_FOUR[shape], strict=True):
+        chosen = cheapest(shard(*shape), lanes, half_rate=True)
+        assert chosen == ("winograd6" if min(shape[2:]) > 56 else "winograd4")
+        assert ratio < 1 if chosen == "winograd6" else ratio > 0.97
+
+
+@given(st.sampled_from((16, 64, 512)), st.sampled_from((16, 64, 512)), st.integers(1, 230), st.integers(1, 230))
+def test_large_tiles_are_not_taken_where_they_were_not_measured(
+    channels: int, filters: int, rows: int, columns: int
+) -> None:
+    """Where a core multiplies 32 floats per clock, and for small maps."""
+    spec = shard(channels, filters, rows, columns)
+    assert cheapest(spec) != "winograd6"
+    few = -(-rows // 6) * -(-columns // 6) < 64
+    assert ("winograd6" in candidates(spec)) is not few
+
+
+def test_vectors_of_4_floats_take_large_tiles_where_the_model_of_aarch64_says_so() -> None:
+    found = {shape: cheapest(shard(*shape), 4) for shape in SIX_OVER_FOUR}
+    assert [shape for shape, name in found.items() if name != "winograd6"] == [(64, 64, 56, 56)]
+    assert cheapest(shard(128, 128, 28, 28), 4) == "winograd4"
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (1, 3), (3, 1), (1, 7), (2, 2)])
+def test_large_tiles_are_for_kernels_of_3_by_3(kernel: tuple[int, int]) -> None:
+    spec = replace(shard(64, 64, 112, 112), kernel=kernel)
+    assert winograd_outputs(spec, 6) is None and "winograd6" not in candidates(spec)
 
 
 IN_PAIRS = {

@@ -15,7 +15,7 @@ from fogconv.hardware.topology import Topology
 from fogconv.ir import steps as ir
 from fogconv.ir.geometry import BYTES_PER_ELEMENT, ConvSpec, Region, Span
 from fogconv.ir.graph import LayerGraph
-from fogconv.ir.memory.algorithm import HALF, candidates, cheapest, packed_bytes, scratch_elements, winograd_sets
+from fogconv.ir.memory.algorithm import HALF, cheapest, packed_bytes, scratch_elements, winograd_sets
 from fogconv.ir.memory.footprint import footprint, packings, room
 from fogconv.ir.precision.scale import Precision
 from fogconv.ir.program import Program
@@ -28,6 +28,7 @@ from fogconv.planning.plan_options import PlanOptions
 from fogconv.planning.planner import plan
 from fogconv.planning.schemes import Scheme
 from tests.chains import chain
+from tests.kernels.algorithms import algorithms
 from tests.random_graphs import graphs
 
 P1 = (1, 1, 1, 1)
@@ -46,7 +47,7 @@ SPECS = (
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_no_algorithm_keeps_more_than_is_counted(spec: ConvSpec) -> None:
     weight = np.ones(spec.weight_shape, np.float32)
-    for name in candidates(spec):
+    for name in algorithms(spec, AVX512):
         scratch = Scratch()
         prepared = prepare_conv2d(spec, weight, algorithm=name, scratch=scratch)
         assert 0.5 * packed_bytes(spec, name) <= prepared.weight_bytes <= packed_bytes(spec, name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -22,9 +23,11 @@ from fogconv.kernels.codegen.quads import QUAD
 from fogconv.kernels.codegen.tile.arithmetic import Floats
 from fogconv.kernels.codegen.tile.pairs import Pairs
 from fogconv.kernels.codegen.tile.tile import make_tile
-from fogconv.kernels.conv import depthwise
+from fogconv.kernels.conv import depthwise, winograd_passes
 from fogconv.kernels.conv.halves import halves_isa
 from fogconv.kernels.conv.tiling import group_sizes, most_pixels
+from fogconv.kernels.conv.winograd_matrices import Form
+from fogconv.kernels.conv.winograd_transforms import emit_input, emit_output
 from fogconv.kernels.quantized.arithmetic import Dots, Product, Result, tile_isa, unrolled
 
 TARGETS = {
@@ -59,6 +62,18 @@ def test_the_hot_loop_of_a_tile_has_only_fused_products_and_no_spills(isa: Isa, 
     assert fused(loop) == tile.unroll * pixels * vectors // (QUAD if tile.quads else 1)
     assert not [line for line in loop if MULTIPLY_OR_ADD.match(line)]
     assert not [line for line in loop if STACK.search(line)]
+
+
+@pytest.mark.parametrize("isa", [AVX512, NEON], ids=lambda isa: isa.name)
+@pytest.mark.parametrize(("name", "emit", "arguments"), [("input", emit_input, 6), ("output", emit_output, 11)])
+def test_a_tile_that_is_too_large_for_the_registers_is_moved_once(isa: Isa, name: str, emit: Emit, arguments: int) -> None:
+    """F(6×6, 3×3): its columns to the stack, at an address that LLVM does not know, its rows from there. 32 registers hold
+    a column with all that is made of it: LLVM itself moves at most the bounds of outputs to the stack."""
+    form = Form((6, 6), (3, 3))
+    assert winograd_passes.pays(form, isa)
+    lines = assembly(isa, partial(emit, form=form, isa=isa), arguments)
+    spill = VECTOR_ON_STACK if isa is NEON else re.compile(r"zmm.*%rsp|%rsp.*zmm")
+    assert len([line for line in lines if spill.search(line)]) <= 4
 
 
 VNNI = {

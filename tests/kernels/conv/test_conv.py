@@ -13,18 +13,23 @@ from fogconv.errors import GeometryError, KernelError
 from fogconv.ir.geometry import ConvSpec
 from fogconv.kernels import conv2d, prepare_conv2d, reference
 from fogconv.kernels.codegen.isa import AVX2, AVX512, GENERIC, NEON, Isa, host_isa
-from fogconv.kernels.conv import direct, tiling
+from fogconv.kernels.conv import direct, tiling, winograd_passes
 from fogconv.kernels.conv.autotune import parse
 from fogconv.kernels.conv.direct import DirectKernel
 from fogconv.kernels.conv.select import candidates, choose, prepare_kernel
 from fogconv.kernels.conv.tuning_table import key
 from fogconv.kernels.conv.winograd import form_of
+from fogconv.kernels.conv.winograd_matrices import Form
 from fogconv.kernels.maps.blocked import Blocked, Margin
 from fogconv.kernels.maps.scratch import Scratch
+from tests.kernels.algorithms import algorithms
 from tests.kernels.random_maps import Array, Surroundings, pack, place, random, surroundings, unpack
 
-DIRECT, WINOGRAD2, WINOGRAD4 = 5e-6, 5e-6, 5e-5
-BOUND = {"direct": DIRECT, "depthwise": DIRECT, "grouped": DIRECT, "linear": DIRECT, "winograd4": WINOGRAD4}
+DIRECT, WINOGRAD2, WINOGRAD4, WINOGRAD6 = 5e-6, 5e-6, 5e-5, 1e-4
+BOUND = dict.fromkeys(("direct", "depthwise", "grouped", "linear"), DIRECT) | {
+    "winograd4": WINOGRAD4,
+    "winograd6": WINOGRAD6,
+}
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish", "hardsigmoid", "clip(-0.5, 0.75)", "leaky_relu(0.1)", "gelu(0.5)")
 
 P1 = (1, 1, 1, 1)
@@ -88,7 +93,7 @@ def test_every_layer_is_right_wherever_its_maps_lie(
     around_out: Surroundings,
     data: st.DataObject,
 ) -> None:
-    algorithm = data.draw(st.sampled_from(candidates(spec, host_isa())))
+    algorithm = data.draw(st.sampled_from(algorithms(spec, host_isa())))
     threads = data.draw(st.sampled_from((1, 2)))
     rng = np.random.default_rng(1)
     x, weight, bias = sample(spec)
@@ -129,7 +134,7 @@ KINDS = (
 def check_kernels(spec: ConvSpec, isa: Isa) -> None:
     x, weight, bias = sample(spec)
     exact = reference.conv2d(x, weight, bias, spec)
-    for algorithm in candidates(spec, isa):
+    for algorithm in algorithms(spec, isa):
         kernel = prepare_kernel(algorithm, spec, isa, weight, bias, None, Scratch())
         kernel.warm(1)
         out = Blocked.empty(*spec.output_shape)
@@ -174,7 +179,7 @@ def test_any_number_of_output_channels_is_right_and_leaves_finite_lanes(
     isa: Isa, layer: ConvSpec, channels: int, with_residual: bool, activation: str | None, data: st.DataObject
 ) -> None:
     spec = replace(layer, out_channels=channels * layer.groups)
-    algorithm = data.draw(st.sampled_from(candidates(spec, isa)))
+    algorithm = data.draw(st.sampled_from(algorithms(spec, isa)))
     x, weight, bias = sample(spec)
     residual = random(np.random.default_rng(2), *spec.output_shape) if with_residual else None
     kernel = prepare_kernel(algorithm, spec, isa, weight, bias, activation, Scratch())
@@ -250,7 +255,7 @@ def check_errors(word: str) -> None:
     spec = parse(word)
     x, weight, _ = sample(spec)
     exact = reference.conv2d(x, weight, None, spec)
-    for algorithm in candidates(spec, host_isa()):
+    for algorithm in algorithms(spec, host_isa()):
         prepared = prepare_conv2d(spec, weight, algorithm=algorithm)
         out = Blocked.empty(*spec.output_shape)
         prepared.run(pack(x, prepared.wanted_margin), out)
@@ -262,13 +267,35 @@ def test_errors_against_float64_keep_their_bounds(word: str) -> None:
     check_errors(word)
 
 
+DISTRIBUTIONS = {
+    "normal": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "positive": lambda x: np.abs(x) + 1,
+    "smooth": lambda x: np.cumsum(np.cumsum(x, 2), 3) / x.shape[2],
+    "heavy": lambda x: x**5,
+}
+
+
+@pytest.mark.parametrize("inputs", DISTRIBUTIONS)
+@pytest.mark.parametrize("isa", [host_isa(), NEON], ids=lambda isa: isa.name)
+def test_large_tiles_keep_their_bound_whatever_the_inputs(isa: Isa, inputs: str) -> None:
+    """Errors grow with the channels: maps that F(6×6, 3×3) is taken for have at most 256."""
+    spec = ConvSpec(256, 16, 56, 56, (3, 3), (1, 1), P1)
+    x, weight, bias = sample(spec)
+    x = DISTRIBUTIONS[inputs](x)
+    kernel = prepare_kernel("winograd6", spec, isa, weight, bias, None, Scratch())
+    out = Blocked.empty(*spec.output_shape)
+    kernel.bind(pack(x, kernel.wanted_margin), out, None, 0, 1)()
+    assert error(unpack(out), reference.conv2d(x, weight, bias, spec)) <= WINOGRAD6
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("word", ALL_LAYERS)
 def test_errors_against_float64_keep_their_bounds_at_full_size(word: str) -> None:
     check_errors(word)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4", "winograd6"])
 def test_threads_and_margins_do_not_change_a_single_bit(algorithm: str) -> None:
     spec = ConvSpec(21, 53, 15, 13, (3, 3), (1, 1), P1)
     x, weight, bias = sample(spec)
@@ -280,6 +307,20 @@ def test_threads_and_margins_do_not_change_a_single_bit(algorithm: str) -> None:
             prepared.run(pack(x, margin), out)
             results.append(unpack(out))
     assert all(np.array_equal(results[0], other) for other in results)
+
+
+def test_tiles_on_the_stack_and_in_registers_give_the_same_bits() -> None:
+    """F(4×4, 3×3)'s are on the stack with 16 registers only. With whole blocks of channels the products are the same."""
+    spec, form = ConvSpec(32, 32, 15, 13, (3, 3), (1, 1), P1), Form((4, 4), (3, 3))
+    x, weight, bias = sample(spec)
+    assert [winograd_passes.pays(form, isa) for isa in (AVX2, NEON)] == [True, False]
+    results = []
+    for isa in (AVX2, NEON):
+        kernel = prepare_kernel("winograd4", spec, isa, weight, bias, "relu", Scratch())
+        out = Blocked.empty(*spec.output_shape)
+        kernel.bind(pack(x, Margin(*P1)), out, None, 0, 1)()
+        results.append(unpack(out))
+    assert np.array_equal(*results)
 
 
 @settings(deadline=None, max_examples=30)
@@ -319,7 +360,7 @@ def test_sharing_a_group_of_output_channels_does_not_change_a_single_bit(outputs
     assert np.array_equal(*results)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd4", "winograd6"])
 def test_the_residual_may_be_the_output(algorithm: str) -> None:
     spec = ConvSpec(16, 21, 6, 10, (3, 3), (1, 1), P1)
     x, weight, bias = sample(spec)
