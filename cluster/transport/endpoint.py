@@ -90,8 +90,8 @@ class Endpoint(Protocol):
         """What compiled code can send to this peer over, and receive from it; None where there is nothing like it."""
 
     def lease(self) -> NDArray[np.int32] | None:
-        """Let the thread that may call ``receive`` wait by itself until ``end_lease``. Returns the structs pollfd on which
-        to wait; None where there is something to do first, or no such way to wait."""
+        """Let the thread that may call ``receive`` wait for channels by itself until ``end_lease``. Returns the structs
+        pollfd of what ends such a wait; None where there is something to do first, or no such way to wait."""
 
     def end_lease(self) -> None: ...
 

@@ -146,10 +146,10 @@ class DirectMessages:
 
     def open(self, carrier: Carrier) -> None:
         """See `fogconv.cluster.executor.mailbox.Messages`."""
-        heard = [carrier.channel_from(rank) for rank in self._from]
-        self._channels = [*map(carrier.channel_to, self._to), *heard]
+        origins = [carrier.channel_from(rank) for rank in self._from]
+        self._channels = [*map(carrier.channel_to, self._to), *origins]
         self._carrier = carrier
-        self._hears = any(each is not None for each in heard)
+        self._hears = any(each is not None for each in origins)
         known = next((each for each in self._channels if each is not None), None)
         if known is None:
             return

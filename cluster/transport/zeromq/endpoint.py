@@ -288,7 +288,7 @@ class ZeromqEndpoint:
             if self._closed or self._events or self._changed or self._probe_at or self._woken or self._waiting:
                 return None
             self._waiting = True
-            return self._poller.structs()
+            return self._poller.structs(without=self._exchange.peer_at)
 
     def end_lease(self) -> None:
         with self._lock:

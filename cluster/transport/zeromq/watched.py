@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+from collections.abc import Container
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,27 +15,22 @@ class Watched:
     def __init__(self) -> None:
         self._poll = select.poll()
         self._events: dict[int, int] = {}
-        self._structs: NDArray[np.int32] | None = None
         self.poll = self._poll.poll
 
     def register(self, fd: int, events: int) -> None:
         self._poll.register(fd, events)
         self._events[fd] = events
-        self._structs = None
 
     def modify(self, fd: int, events: int) -> None:
         self._poll.modify(fd, events)
         self._events[fd] = events
-        self._structs = None
 
     def unregister(self, fd: int) -> None:
         """Raises KeyError for one that is not watched."""
         self._poll.unregister(fd)
         del self._events[fd]
-        self._structs = None
 
-    def structs(self) -> NDArray[np.int32]:
-        """(descriptors, 2): as poll takes them. A new array after each change."""
-        if self._structs is None:
-            self._structs = np.array(list(self._events.items()), np.int32).reshape(-1, 2)
-        return self._structs
+    def structs(self, without: Container[int]) -> NDArray[np.int32]:
+        """(descriptors, 2), as poll takes them, but for some that are only to be read."""
+        found = [(fd, events) for fd, events in self._events.items() if events != select.POLLIN or fd not in without]
+        return np.array(found, np.int32).reshape(-1, 2)

@@ -97,8 +97,8 @@ def test_no_message_is_sent_by_python_and_each_is_counted(cluster: ZeromqCluster
         assert (found.sent_bytes, found.received_bytes) == (first.sent_bytes, first.received_bytes)
         for rank, times in found.times.items():
             assert (np.diff(times.reshape(-1)) >= 0).all(), (rank, times)
-    received = 20 * sum(len(times) for times in found.times.values())
-    assert by_python["receive"] < received / 4, "the first of a rank, and some while it attends to something else"
+    receives = sum(isinstance(step, ir.Recv) for program in tour() for step in program.steps)
+    assert by_python["receive"] < 20 * receives, "compiled code takes some, if not the first of a rank"
 
 
 def test_runs_of_several_threads_are_right(cluster: ZeromqCluster, by_python: Counter[str]) -> None:
