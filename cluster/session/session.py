@@ -89,6 +89,7 @@ class Session:
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
         atexit.register(self.close)
+        self._encrypted = any(keys)
         self.token = os.urandom(16)
         self._workers = Workers(
             endpoint,
@@ -109,6 +110,12 @@ class Session:
             raise
 
     # The cluster
+
+    @property
+    def walked(self) -> bool:
+        """Whether compiled code sends the messages of runs (`fogconv.cluster.transport.channel`): over ZeroMQ, without
+        encryption."""
+        return self.scheme == "tcp" and not self._encrypted
 
     @property
     def scheme(self) -> str:

@@ -74,6 +74,7 @@ class FakeSession:
     alpha: float = 1e-3
     s_per_byte: float = 8e-8
     scheme: str = "tcp"
+    walked: bool = False
     measured: list[tuple[int, ...]] = field(default_factory=list)
     dying: frozenset[int] = frozenset()
     """Ranks that are lost as soon as they are asked to measure."""

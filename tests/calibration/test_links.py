@@ -46,6 +46,7 @@ class Polled:
     clock: Clock
     polls_s: float
     workers: list[Worker] = field(default_factory=lambda: [Worker()])
+    walked: bool = False
 
     def ping(self, rank: int, nbytes: int = 0, back_bytes: int | None = None) -> links.RoundTrips:
         back = nbytes if back_bytes is None else back_bytes
@@ -75,6 +76,14 @@ def test_polling_while_a_message_is_on_its_way_is_no_part_of_its_price(
     assert found.send_s_per_byte == pytest.approx(SEND_S, rel=0.05)
     assert found.receive_s_per_byte == pytest.approx(RECEIVE_S, rel=0.05)
     assert POLLS_S * WIRE_S_PER_BYTE > SEND_S, "what polls would have added to each byte"
+
+
+def test_messages_of_compiled_code_cost_less_than_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(links, "time", clock)
+    found = message_costs(Polled(clock, 0.0, walked=True))
+    assert found.message_s == pytest.approx(links.WALKED * MESSAGE_S, rel=0.05)
+    assert found.send_s_per_byte == pytest.approx(SEND_S, rel=0.05)
 
 
 def test_alone_no_message_has_a_price() -> None:
