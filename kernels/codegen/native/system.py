@@ -31,14 +31,17 @@ UNSENT = 0x5411
 """TIOCOUTQ, of ioctl: how many bytes have been sent that the other end has not acknowledged."""
 
 
+def _of_libc(builder: Builder, name: str, kind: ir.FunctionType) -> Any:
+    """A function of the C library, declared in this module."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+
+
 @intrinsic
 def core(typingctx: Any) -> Any:
     """The number of the core that runs this thread; below 0 where the system does not say."""
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
-        name = "sched_getcpu"
-        known = builder.module.globals.get(name)
-        return builder.call(known or ir.Function(builder.module, ir.FunctionType(ir.IntType(32), []), name), [])
+        return builder.call(_of_libc(builder, "sched_getcpu", ir.FunctionType(I32, [])), [])
 
     return types.int32(), codegen
 
@@ -49,9 +52,8 @@ def futex(typingctx: Any, address: Any, operation: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         address, operation, value = args
-        name, number = "syscall", SYSTEM_CALL.get(cpu_family(builder), NEWER_SYSTEM_CALL)
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I64], var_arg=True), name)
+        number = SYSTEM_CALL.get(cpu_family(builder), NEWER_SYSTEM_CALL)
+        function = _of_libc(builder, "syscall", ir.FunctionType(I64, [I64], var_arg=True))
         builder.call(function, [I64(number), address, operation, value, I64(0), I64(0), I64(0)])
         return context.get_dummy_value()
 
@@ -65,9 +67,7 @@ def now(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         kind = ir.ArrayType(I64, 2)
         place = cgutils.alloca_once(builder, kind)
-        name = "clock_gettime"
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I32, kind.as_pointer()]), name)
+        function = _of_libc(builder, "clock_gettime", ir.FunctionType(I32, [I32, kind.as_pointer()]))
         builder.call(function, [I32(MONOTONIC), place])
         time = builder.load(place)
         seconds, rest = builder.extract_value(time, 0), builder.extract_value(time, 1)
@@ -82,9 +82,7 @@ def send(typingctx: Any, descriptor: Any, address: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         descriptor, address, count = args
-        name = "send"
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I32, I64, I64, I32]), name)
+        function = _of_libc(builder, "send", ir.FunctionType(I64, [I32, I64, I64, I32]))
         return builder.call(function, [builder.trunc(descriptor, I32), address, count, I32(NEVER_WAIT)])
 
     return types.int64(*[types.int64] * 3), codegen
@@ -96,9 +94,7 @@ def receive(typingctx: Any, descriptor: Any, address: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         descriptor, address, count = args
-        name = "recv"
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I64, [I32, I64, I64, I32]), name)
+        function = _of_libc(builder, "recv", ir.FunctionType(I64, [I32, I64, I64, I32]))
         return builder.call(function, [builder.trunc(descriptor, I32), address, count, I32(NEVER_WAIT)])
 
     return types.int64(*[types.int64] * 3), codegen
@@ -110,9 +106,7 @@ def poll(typingctx: Any, structs: Any, count: Any, milliseconds: Any) -> Any:
 
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         structs, count, milliseconds = args
-        name = "poll"
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I64, I64, I32]), name)
+        function = _of_libc(builder, "poll", ir.FunctionType(I32, [I64, I64, I32]))
         found = builder.call(function, [structs, count, builder.trunc(milliseconds, I32)])
         return builder.sext(found, I64)
 
@@ -126,9 +120,7 @@ def unsent(typingctx: Any, descriptor: Any) -> Any:
     def codegen(context: Any, builder: Builder, signature: Any, args: Any) -> Any:
         place = cgutils.alloca_once(builder, I32)
         builder.store(I32(0), place)
-        name = "ioctl"
-        known = builder.module.globals.get(name)
-        function = known or ir.Function(builder.module, ir.FunctionType(I32, [I32, I64], var_arg=True), name)
+        function = _of_libc(builder, "ioctl", ir.FunctionType(I32, [I32, I64], var_arg=True))
         builder.call(function, [builder.trunc(args[0], I32), I64(UNSENT), place])
         return builder.zext(builder.load(place), I64)
 
