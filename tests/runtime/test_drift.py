@@ -226,6 +226,7 @@ def slow_local(program: Program, weights: Any, host: Any) -> SlowExecutable:
     return SlowExecutable(program, weights, host=host)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("scheme", "bytes_per_s"), [("auto", 2e6), ("star", 5e6)])
 def test_a_link_that_drops_tenfold_in_mid_stream_is_replanned_after_two_inferences(scheme: str, bytes_per_s: float) -> None:
     """The engine on links that really take their time, of which one becomes ten times as thin."""
