@@ -368,14 +368,17 @@ class Executable:
             return call
         spans, elements = self._spans(step)
         dtype = wire.DTYPES[step.wire]
-        memory = message_memory(elements * dtype.itemsize)
+        n_bytes = elements * dtype.itemsize
+        if n_bytes > DIRECT_BYTES:
+            return call
+        memory = message_memory(n_bytes)
         place = memory[FRONT_BYTES:].view(dtype)
         inserts: list[Bound] = []
         for part, span in zip(step.parts, spans, strict=True):
             view, lane = self.around(part.buffer, part.region)
             added = step.accumulate and not inserts
             inserts.append(wire.bind_insert(place[span], view, lane, len(part.region.channels), added))
-        if len(memory) > FRONT_BYTES + DIRECT_BYTES or compiled_steps(sequence(inserts)) is None:
+        if compiled_steps(sequence(inserts)) is None:
             return call
         return DirectReceive(origin, tag, memory, inserts, call)
 
